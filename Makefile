@@ -55,7 +55,7 @@ test: setup ## Run the unit tests and the journeys; COVERAGE=1 also requires eve
 
 # Without npm the clients for Node are not installed, and their tests say so.
 test-interop: setup $(if $(shell command -v npm 2> /dev/null),$(INTEROP)/.installed) ## Run MCP clients of other projects and the conformance suite against both servers; most need npm
-	$(PYTEST) -rs -n $(WORKERS) --dist loadfile -m interop
+	$(PYTEST) -rs -n $(WORKERS) --dist loadfile -m interop tests/interop
 
 $(INTEROP)/.installed: tests/interop/package.json tests/interop/package-lock.json tests/interop/.npmrc
 	cd tests/interop && npm ci --loglevel=error
@@ -64,20 +64,20 @@ $(INTEROP)/.installed: tests/interop/package.json tests/interop/package-lock.jso
 test-all: test test-interop ## Run test and test-interop
 
 test-availability: setup ## Occupy and restart both servers under load, lock their databases, and measure; takes minutes
-	$(PYTEST) -s -m availability
+	$(PYTEST) -s -m availability tests/availability
 
 # What the machine has no program for is skipped by name: nginx, haproxy, redis-server, prometheus,
 # systemd-analyze, debootstrap, buildah.
 test-deployment: setup ## Run what is in deploy/ with programs of the distribution: commands of docs/deployment.md, nodes, units, images, TLS, Prometheus, Redis
-	$(PYTEST) -rs -n 2 --dist loadfile -m deployment
+	$(PYTEST) -rs -n 2 --dist loadfile -m deployment tests/deployment
 
 test-kill: setup ## Kill 200 processes while they change keys, secrets or the schema; takes minutes
-	$(PYTEST) -s -m kill
+	$(PYTEST) -s -m kill tests/kill
 
 # A full run that passes is recorded in the documentation.
 SHORT_SOAK := $(SOAK_SECONDS)$(SOAK_RATE)
 test-soak: setup $(if $(SHORT_SOAK),,$(VENV)/.bench) ## Keep both servers under mixed load, then rotate keys on a fast clock; takes half an hour; SOAK_SECONDS=90 shortens the load
-	SOAK_OUTPUT=$(CURDIR)/build/soak.json $(PYTEST) -s -m soak
+	SOAK_OUTPUT=$(CURDIR)/build/soak.json $(PYTEST) -s -m soak tests/soak
 	$(if $(SHORT_SOAK),,mkdir -p docs/performance && cp build/soak.json docs/performance/)
 	$(if $(SHORT_SOAK),,PYTHONPATH=examples:tests $(BIN)/python -m bench --document)
 
