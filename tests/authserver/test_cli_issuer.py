@@ -2,24 +2,20 @@
 
 import json
 import time
-from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import create_engine, update
 from support.authserver import ISSUER
 from support.certificates import Authority
 from support.clock import FakeClock
 from support.document_server import Answer, DocumentServer
+from support.issuer_commands import add, adding, change, serve, write_jwks
+from support.issuers import serving
 from support.platforms import CLUSTER_ISSUER, GITHUB_ISSUER, PLATFORMS, Platform, github, kubernetes, oidc, spiffe
 from support.shell import CREATE, Shell
 
-from gatehouse.authserver.db.models import TrustedIssuerRow
-from gatehouse.authserver.workloads.issuer_keys import MAX_AGE
 from gatehouse.authserver.workloads.key_fetching import METADATA
-from gatehouse.authserver.workloads.key_state import describe_age
 
 POD_TOKEN = "eyJhbGciOiJSUzI1NiJ9.eyJhdWQiOiJhcGkifQ.c2lnbmF0dXJl"
 
@@ -27,30 +23,6 @@ POD_TOKEN = "eyJhbGciOiJSUzI1NiJ9.eyJhdWQiOiJhcGkifQ.c2lnbmF0dXJl"
 @pytest.fixture
 def cluster() -> Platform:
     return kubernetes(FakeClock(time.time()))
-
-
-def write_jwks(shell: Shell, platform: Platform) -> str:
-    file = shell.folder / f"{platform.name}.json"
-    file.write_bytes(platform.jwks())
-    return str(file)
-
-
-def add(shell: Shell, platform: Platform, *options: str) -> Any:
-    """Add a platform with its keys in a file, and return what is printed."""
-    return shell.json(*adding(shell, platform), *options)
-
-
-def adding(shell: Shell, platform: Platform) -> list[str]:
-    keys = ["--jwks-file", write_jwks(shell, platform)]
-    return ["issuer", "add", platform.name, "--issuer", platform.issuer, "--kind", platform.kind, *keys]
-
-
-def change(shell: Shell, **values: Any) -> None:
-    """Change the stored issuers, as the fetches of a server do."""
-    engine = create_engine(shell.environment["AUTHSERVER_DATABASE_URL"])
-    with engine.begin() as connection:
-        connection.execute(update(TrustedIssuerRow).values(**values))
-    engine.dispose()
 
 
 @pytest.mark.both_databases
@@ -91,22 +63,10 @@ def test_every_option_is_stored(shell: Shell, cluster: Platform) -> None:
     assert (again["max_lifetime"], again["one_time"], again["token_endpoint_audience"]) == (600, False, True)
 
 
-@pytest.fixture
-def server() -> Iterator[DocumentServer]:
-    with closing(DocumentServer()) as running:
-        yield running
-
-
-def serve(server: DocumentServer, platform: Platform) -> None:
-    """Serve the metadata and the keys of a platform."""
-    metadata = {"issuer": server.url, "jwks_uri": f"{server.url}/keys"}
-    server.answers = {METADATA: Answer(json.dumps(metadata).encode()), "/keys": Answer(platform.jwks())}
-
-
-def test_keys_are_fetched_at_once_from_the_metadata(shell: Shell, server: DocumentServer, cluster: Platform) -> None:
-    serve(server, cluster)
-    added = shell.json("issuer", "add", "cluster", "--issuer", server.url, "--kind", "kubernetes")
-    assert server.paths() == [METADATA, "/keys"]
+def test_keys_are_fetched_at_once_from_the_metadata(shell: Shell, documents: DocumentServer, cluster: Platform) -> None:
+    serve(documents, cluster)
+    added = shell.json("issuer", "add", "cluster", "--issuer", documents.url, "--kind", "kubernetes")
+    assert documents.paths() == [METADATA, "/keys"]
     assert (added["keys_from"], [key["kid"] for key in added["keys"]]) == ("discovery", [cluster.key.kid])
 
 
@@ -121,31 +81,31 @@ def test_keys_are_fetched_at_once_from_the_metadata(shell: Shell, server: Docume
     ids=["no metadata", "metadata of another issuer", "an empty set", "no JSON"],
 )
 def test_an_issuer_whose_keys_cannot_be_fetched_is_not_added(
-    shell: Shell, server: DocumentServer, cluster: Platform, path: str, answer: Answer, reason: str
+    shell: Shell, documents: DocumentServer, cluster: Platform, path: str, answer: Answer, reason: str
 ) -> None:
-    serve(server, cluster)
-    command = ("issuer", "add", "cluster", "--issuer", server.url, "--kind", "kubernetes")
-    good, server.answers = server.answers, {**server.answers, path: answer}
+    serve(documents, cluster)
+    command = ("issuer", "add", "cluster", "--issuer", documents.url, "--kind", "kubernetes")
+    good, documents.answers = documents.answers, {**documents.answers, path: answer}
     assert reason in shell.refusal(*command)
     assert shell.json("issuer", "list") == []
-    server.answers = good
+    documents.answers = good
     assert shell.json(*command)["keys"]
 
 
 def test_an_issuer_that_cannot_be_reached_can_be_added_without_a_fetch(
-    shell: Shell, server: DocumentServer, cluster: Platform
+    shell: Shell, documents: DocumentServer, cluster: Platform
 ) -> None:
-    serve(server, cluster)
-    command = ("issuer", "add", "cluster", "--issuer", server.url, "--kind", "kubernetes")
-    del server.answers[METADATA]
+    serve(documents, cluster)
+    command = ("issuer", "add", "cluster", "--issuer", documents.url, "--kind", "kubernetes")
+    del documents.answers[METADATA]
     with_file, with_address = shell.refusal(*command).splitlines()[-2:]
     words = f"authserver {' '.join(command)}"
     assert with_file == f"To give the keys yourself, without a fetch: {words} --jwks-file FILE"
     assert with_address.endswith(f"name the address of its keys: {words} --jwks-uri URL")
-    server.answers[METADATA] = Answer(json.dumps({"issuer": f"{server.url}/"}).encode())
-    assert shell.refusal(*command).endswith(f"they differ by the slash at the end. Add it: --issuer {server.url}/\n")
-    server.answers["/keys"] = Answer(status=503)
-    refusal = shell.refusal(*command, "--jwks-uri", f"{server.url}/keys")
+    documents.answers[METADATA] = Answer(json.dumps({"issuer": f"{documents.url}/"}).encode())
+    assert shell.refusal(*command).endswith(f"they differ by the slash at the end. Add it: --issuer {documents.url}/\n")
+    documents.answers["/keys"] = Answer(status=503)
+    refusal = shell.refusal(*command, "--jwks-uri", f"{documents.url}/keys")
     assert "status 503, not 200" in refusal
     assert "--jwks-uri URL" not in refusal
     assert shell.json(*command, "--jwks-file", write_jwks(shell, cluster))["keys_from"] == "file"
@@ -176,18 +136,18 @@ def test_a_private_cluster_is_asked_with_its_authority_and_a_token(shell: Shell,
     (shell.folder / "..2026").mkdir()
     (shell.folder / "..2026" / "token").write_text(f"{POD_TOKEN}\n", encoding="ascii")
     (shell.folder / "token").symlink_to(shell.folder / "..2026" / "token")
-    with closing(DocumentServer(authority.server_context())) as server:
-        server.answers = {
+    with serving(authority.server_context()) as documents:
+        documents.answers = {
             "/openid/v1/jwks": Answer(cluster.jwks(), headers={"Content-Type": "application/jwk-set+json"})
         }
         command = ["issuer", "add", "cluster", "--issuer", CLUSTER_ISSUER, "--kind", "kubernetes"]
-        command += ["--jwks-uri", f"{server.url}/openid/v1/jwks", "--bearer-token-file", str(shell.folder / "token")]
+        command += ["--jwks-uri", f"{documents.url}/openid/v1/jwks", "--bearer-token-file", str(shell.folder / "token")]
         assert "certificate" in shell.refusal(*command)
         added = shell.json(*command, "--ca-file", str(authority.file))
-        assert server.requests[-1].headers["authorization"] == f"Bearer {POD_TOKEN}"
+        assert documents.requests[-1].headers["authorization"] == f"Bearer {POD_TOKEN}"
     assert added["bearer_token_file"] == str(shell.folder / "token")
     assert added["ca_file"] == str(authority.file)
-    assert added["keys_from"] == f"{server.url}/openid/v1/jwks"
+    assert added["keys_from"] == f"{documents.url}/openid/v1/jwks"
     [event] = shell.json("audit", "--action", "issuer.add")
     assert event["detail"]["bearer_token_file"] == str(shell.folder / "token")
     assert event["detail"]["ca_file"] == str(authority.file)
@@ -195,12 +155,12 @@ def test_a_private_cluster_is_asked_with_its_authority_and_a_token(shell: Shell,
 
 
 def test_paths_are_stored_for_every_working_directory(
-    shell: Shell, server: DocumentServer, cluster: Platform, monkeypatch: pytest.MonkeyPatch
+    shell: Shell, documents: DocumentServer, cluster: Platform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    serve(server, cluster)
+    serve(documents, cluster)
     monkeypatch.chdir(shell.folder)
     Path("token").write_text(POD_TOKEN, encoding="ascii")
-    command = ("issuer", "add", "cluster", "--issuer", server.url, "--kind", "kubernetes")
+    command = ("issuer", "add", "cluster", "--issuer", documents.url, "--kind", "kubernetes")
     assert shell.json(*command, "--bearer-token-file", "token")["bearer_token_file"] == str(shell.folder / "token")
 
 
@@ -216,14 +176,16 @@ def test_paths_are_stored_for_every_working_directory(
     ids=["plain http", "default issuer of clusters", "trust domain", "empty audience", "symmetric algorithm"],
 )
 def test_a_wrong_value_is_refused_before_anything_is_fetched(
-    shell: Shell, server: DocumentServer, cluster: Platform, changes: dict[str, str], reason: str
+    shell: Shell, documents: DocumentServer, cluster: Platform, changes: dict[str, str], reason: str
 ) -> None:
-    serve(server, cluster)
-    options = {"--issuer": server.url, "--kind": "kubernetes", **changes}
+    serve(documents, cluster)
+    options = {"--issuer": documents.url, "--kind": "kubernetes", **changes}
     command = ["issuer", "add", "cluster", *(part for option in options.items() for part in option)]
     assert reason in shell.refusal(*command)
-    assert server.requests == []
-    assert shell.json("issuer", "add", "cluster", "--issuer", server.url, "--kind", "kubernetes")["name"] == "cluster"
+    assert documents.requests == []
+    assert (
+        shell.json("issuer", "add", "cluster", "--issuer", documents.url, "--kind", "kubernetes")["name"] == "cluster"
+    )
 
 
 @pytest.mark.parametrize(
@@ -298,9 +260,9 @@ def test_wrong_options_of_update_are_usage_errors(shell: Shell, cluster: Platfor
     assert shell.json("issuer", "update", cluster.name, "--max-lifetime", "24h")["max_lifetime"] == 86400
 
 
-def test_fetched_keys_are_not_replaced_by_hand(shell: Shell, server: DocumentServer, cluster: Platform) -> None:
-    serve(server, cluster)
-    shell.json("issuer", "add", "cluster", "--issuer", server.url, "--kind", "kubernetes")
+def test_fetched_keys_are_not_replaced_by_hand(shell: Shell, documents: DocumentServer, cluster: Platform) -> None:
+    serve(documents, cluster)
+    shell.json("issuer", "add", "cluster", "--issuer", documents.url, "--kind", "kubernetes")
     refusal = shell.refusal("issuer", "update", "cluster", "--jwks-file", write_jwks(shell, cluster))
     assert "The keys of cluster are fetched" in refusal
 
@@ -392,66 +354,6 @@ def test_the_claims_of_a_kind_come_with_what_to_be_careful_about(shell: Shell) -
     assert "Warning: Names of owners and repositories can be taken over" in shown
     assert ":pull_request" in shown
     assert "Warning: A service account that is deleted" in shell.text("issuer", "claims", "kubernetes")
-
-
-def trusted_issuers(shell: Shell, *, code: int = 0) -> tuple[str, str]:
-    """Return the outcome and the detail of the check of the trusted issuers."""
-    result = shell.run("check", "--output", "json")
-    assert result.exit_code == code, result.output
-    checks = {check["check"]: check for check in json.loads(result.stdout)}
-    return checks["trusted issuers"]["outcome"], checks["trusted issuers"]["detail"]
-
-
-def test_check_reports_the_state_of_the_keys(shell: Shell, server: DocumentServer, cluster: Platform) -> None:
-    assert trusted_issuers(shell) == ("ok", "0 enabled, 0 disabled")
-    serve(server, cluster)
-    shell.json("issuer", "add", "cluster", "--issuer", server.url, "--kind", "kubernetes")
-    assert trusted_issuers(shell) == ("ok", "1 enabled, 0 disabled")
-    change(shell, fetched_at=int(time.time()) - 3 * 3600)
-    idle = "1 enabled, 0 disabled; cluster: the keys are 3 h old; no server has fetched them since"
-    assert trusted_issuers(shell) == ("ok", idle)
-    failed = "the last fetch of the keys failed 60 min ago: status 503"
-    for age, since, problem in (
-        (13 * 60, 180, "the keys are 13 min old; the last fetch of the keys failed 3 min ago: status 503"),
-        (3 * 3600, 3600, f"the keys are 3 h old; {failed}"),
-    ):
-        change(shell, fetched_at=int(time.time()) - age, attempted_at=int(time.time()) - since, failure="status 503")
-        assert trusted_issuers(shell) == ("ok", f"1 enabled, 0 disabled; cluster: {problem}")
-        assert shell.json("issuer", "show", "cluster")["keys_problem"] == problem
-        assert problem in shell.text("issuer", "list")
-    change(shell, fetched_at=int(time.time()) - MAX_AGE - 3600)
-    told = f"cluster: the keys are 25 h old, and are used for 24 h; {failed}. See: authserver issuer list"
-    assert trusted_issuers(shell, code=1) == ("failed", told)
-    change(shell, fetched_at=int(time.time()) + 3600, failure=None)
-    told = "cluster: a server whose clock is ahead fetched the keys. See: authserver issuer list"
-    assert trusted_issuers(shell, code=1) == ("failed", told)
-    shell.json("issuer", "disable", "cluster")
-    assert trusted_issuers(shell) == ("ok", "0 enabled, 1 disabled")
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(0, "0 s"), (119, "119 s"), (120, "2 min"), (7199, "119 min"), (7200, "2 h"), (86400, "24 h")]
-)
-def test_an_age_is_given_in_a_suitable_unit(seconds: int, text: str) -> None:
-    assert describe_age(seconds) == text
-
-
-def test_check_fails_for_an_issuer_without_keys_of_its_own(shell: Shell, cluster: Platform) -> None:
-    add(shell, cluster)
-    assert trusted_issuers(shell) == ("ok", "1 enabled, 0 disabled")
-    other = kubernetes(cluster.clock, name="other")
-    add(shell, other)
-    change(shell, jwks=cluster.jwks().decode())
-    _, detail = trusted_issuers(shell, code=1)
-    assert detail.startswith("cluster: another trusted issuer has the same keys; other: another trusted issuer has")
-    change(shell, jwks=None, fetched_at=None)
-    _, detail = trusted_issuers(shell, code=1)
-    given = "authserver issuer update {0} --jwks-file FILE"
-    told = "; ".join(f"{name}: no keys are known. Give them: {given.format(name)}" for name in ("cluster", "other"))
-    assert detail.startswith(told)
-    change(shell, discovery=True, failure="status 503", attempted_at=int(time.time()) - 3600)
-    _, detail = trusted_issuers(shell, code=1)
-    assert detail.startswith("cluster: no keys are known; the last fetch of the keys failed 60 min ago: status 503; ")
 
 
 def test_the_table_lists_what_an_operator_must_see(shell: Shell) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 @pytest.fixture
 def token_file(tmp_path: Path) -> Callable[[str | bytes], Path]:
-    """Write a file as kubelet does, with mode 0644."""
+    """What writes a file and returns its path. The mode is 0644, as that of kubelet's files."""
 
     def write(content: str | bytes) -> Path:
         path = tmp_path / "token"

@@ -306,7 +306,7 @@ MUTANTS = [
         f"{GATEWAY}/upstream/http/http_upstream.py",
         "if _era(changed) == _era(connection):",
         "if changed is connection:",
-        "tests/resourceserver/test_upstream_http.py",
+        "tests/resourceserver/test_upstream_negotiation.py",
     ),
     Mutant(
         f"{GATEWAY}/upstream/http/session_store.py",

@@ -1,10 +1,8 @@
-"""An upstream over Streamable HTTP: versions, headers, progress, cancellation, and what is repeated."""
+"""An upstream over Streamable HTTP: what is sent to it, and what its answers mean."""
 
 import asyncio
 import json
 import ssl
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,14 +11,13 @@ import pytest
 from local_stack import free_port
 from support.certificates import Authority
 from support.clock import FakeClock
+from support.http_upstreams import Progressed, refused, running
 from support.sdk_upstream import sdk_upstream
 from support.upstreams import (
     LEGACY,
     MODERN,
     RESULT,
     TOOL,
-    Received,
-    Respond,
     answered,
     body_of,
     call_of,
@@ -29,10 +26,8 @@ from support.upstreams import (
     hang,
     hang_up,
     progressed,
-    raw,
     result,
     scripted_upstream,
-    slow_events,
     status,
     upstream_settings,
 )
@@ -44,36 +39,12 @@ from gatehouse.resourceserver.upstream.http.response import NOT_EXECUTED
 from gatehouse.resourceserver.upstream.upstream import (
     OutcomeUnknown,
     UpstreamBusy,
-    UpstreamError,
     UpstreamRefused,
     UpstreamUnavailable,
 )
 from gatehouse.shared.protocol.encoding import decode_base64url
 
 pytestmark = pytest.mark.anyio
-
-
-@asynccontextmanager
-async def running(url: str, **changes: Any) -> AsyncIterator[HttpUpstream]:
-    upstream = HttpUpstream(upstream_settings(url, **changes))
-    async with upstream.running():
-        yield upstream
-
-
-class Progressed:
-    """Collects the progress that a caller is told."""
-
-    def __init__(self) -> None:
-        self.steps: list[tuple[float, float | None, str | None]] = []
-
-    async def __call__(self, progress: float, total: float | None, text: str | None) -> None:
-        self.steps.append((progress, total, text))
-
-
-async def refused(upstream: HttpUpstream, **arguments: Any) -> UpstreamError:
-    with pytest.raises(UpstreamError) as caught:
-        await upstream.call_tool(call_of(**arguments))
-    return caught.value
 
 
 # Servers of the SDK
@@ -197,113 +168,6 @@ async def test_an_upstream_is_told_who_calls_only_if_its_policy_says_so(tmp_path
     claims = json.loads(decode_base64url(told_call.headers["gatehouse-caller"].split(".")[1]))
     assert (claims["sub"], claims["aud"]) == ("alice", server.url)
     assert "gatehouse-caller" not in other.headers.keys() | server.of("tools/list")[0].headers.keys()
-
-
-# Which version
-
-
-@pytest.mark.parametrize(
-    "refusal",
-    [
-        status(400),
-        status(404),
-        status(405),
-        status(422),
-        error(-32601),
-        error(-32601, 404),
-        error(-32022, 400),
-        result({"supportedVersions": [LEGACY]}),
-        status(200, b"<html>", "text/html"),
-    ],
-)
-async def test_a_server_without_discovery_gets_the_handshake(refusal: Any) -> None:
-    async with scripted_upstream("2025-06-18") as server, running(server.url) as upstream:
-        server.answer("server/discover", refusal)
-        assert await upstream.call_tool(call_of()) == RESULT
-        assert server.of("tools/call")[0].headers["mcp-protocol-version"] == "2025-06-18"
-
-
-@pytest.mark.parametrize("outage", [status(401), status(403), status(429), status(502), status(503), hang_up])
-async def test_an_outage_says_nothing_of_the_version(outage: Any) -> None:
-    async with scripted_upstream() as server, running(server.url) as upstream:
-        server.answer("server/discover", outage)
-        assert isinstance(await refused(upstream), UpstreamUnavailable)
-        assert not server.of("initialize")
-        assert await upstream.call_tool(call_of()) == RESULT
-
-
-@pytest.mark.parametrize(
-    ("handshake", "reason"),
-    [
-        (result({"protocolVersion": "2024-11-05"}), "supports none of the MCP versions"),
-        (result({"protocolVersion": LEGACY}, mcp_session_id="a b"), "not visible ASCII"),
-        (error(-32600), "JSON-RPC error -32600"),
-        (status(500), "HTTP status 500"),
-    ],
-)
-async def test_a_handshake_that_fails_leaves_the_call_unsent(handshake: Any, reason: str) -> None:
-    async with scripted_upstream(LEGACY) as server, running(server.url) as upstream:
-        server.answer("initialize", handshake)
-        failure = await refused(upstream)
-        assert isinstance(failure, UpstreamUnavailable)
-        assert reason in str(failure)
-        assert await upstream.call_tool(call_of()) == RESULT
-
-
-async def test_the_version_is_negotiated_once_for_concurrent_calls() -> None:
-    async with scripted_upstream() as server, running(server.url) as upstream, anyio.create_task_group() as group:
-        for _ in range(10):
-            group.start_soon(upstream.call_tool, call_of())
-    assert len(server.of("server/discover")) == 1
-    assert len(server.of("tools/call")) == 10
-
-
-async def test_concurrent_calls_share_a_negotiation_that_fails() -> None:
-    async with scripted_upstream() as server, running(server.url) as upstream:
-        server.answer("server/discover", status(503), status(503))
-        failures = await asyncio.gather(*(upstream.call_tool(call_of()) for _ in range(5)), return_exceptions=True)
-        assert [str(failure) for failure in failures] == ["the upstream answered with the HTTP status 503"] * 5
-        assert len(server.of("server/discover")) == 1
-
-
-async def test_an_upstream_of_another_version_is_negotiated_with_again() -> None:
-    async with scripted_upstream() as server, running(server.url) as upstream:
-        assert await upstream.call_tool(call_of()) == RESULT
-        server.version = LEGACY
-        assert await upstream.call_tool(call_of()) == RESULT
-        server.version = MODERN
-        assert await upstream.list_tools() == [TOOL]
-        server.answer("tools/call", error(-32022, 400))
-        server.version = LEGACY
-        assert await upstream.call_tool(call_of()) == RESULT
-    versions = [received.headers["mcp-protocol-version"] for received in server.of("tools/call")]
-    assert versions == [MODERN, MODERN, LEGACY, MODERN, LEGACY]
-
-
-async def test_a_call_that_the_same_upstream_does_not_accept_is_not_repeated() -> None:
-    async with scripted_upstream() as server, running(server.url) as upstream:
-        server.answer("tools/call", status(400))
-        assert isinstance(await refused(upstream), UpstreamUnavailable)
-        assert len(server.of("tools/call")) == 1
-        server.answer("tools/call", status(405))
-        assert isinstance(await refused(upstream), UpstreamUnavailable)
-        assert len(server.of("server/discover")) == 2
-
-
-async def test_without_a_store_calls_of_a_stateful_upstream_are_refused() -> None:
-    async with scripted_upstream(LEGACY, stateful=True) as server:
-        async with running(server.url) as upstream:
-            assert await upstream.list_tools() == [TOOL]
-            assert "has no sessions of callers" in str(await refused(upstream))
-        assert (await server.until("DELETE"))[0].session == "session-1"
-
-
-async def test_an_own_session_that_ended_is_replaced() -> None:
-    async with scripted_upstream(LEGACY, stateful=True) as server, running(server.url) as upstream:
-        await upstream.list_tools()
-        server.sessions.clear()
-        assert await upstream.list_tools() == [TOOL]
-        assert [received.session for received in server.of("tools/list")] == ["session-1", "session-1", "session-2"]
 
 
 # What an answer means
@@ -466,96 +330,6 @@ async def test_input_that_the_upstream_requires_is_refused_clearly() -> None:
         failure = await refused(upstream)
         assert isinstance(failure, OutcomeUnknown)
         assert "requests input, which the gateway does not carry" in str(failure)
-
-
-# Cancellation and time
-
-
-@pytest.mark.parametrize("begun", [hang, events(progressed(1), end=False), raw(b"HTTP/1.1 200 X\r\n")])
-async def test_closing_the_connection_cancels_a_modern_call(begun: Respond) -> None:
-    async def unfinished(received: Received, writer: asyncio.StreamWriter) -> None:
-        await begun(received, writer)
-        await hang(received, writer)
-
-    async with scripted_upstream() as server, running(server.url) as upstream:
-        server.answer("tools/call", unfinished)
-        call = asyncio.create_task(upstream.call_tool(call_of()))
-        await server.until("tools/call")
-        await anyio.wait_all_tasks_blocked()
-        call.cancel()
-        with anyio.fail_after(20):
-            await server.closed.wait()
-        assert not server.of("notifications/cancelled")
-
-
-@pytest.mark.parametrize("version", [MODERN, LEGACY])
-async def test_a_call_in_a_cancelled_scope_is_cancelled(version: str) -> None:
-    async with scripted_upstream(version) as server, running(server.url) as upstream:
-        server.answer("tools/call", events(progressed(1), end=False))
-        async with anyio.create_task_group() as group:
-            group.start_soon(upstream.call_tool, call_of())
-            await server.until("tools/call")
-            await anyio.wait_all_tasks_blocked()
-            group.cancel_scope.cancel()
-        with anyio.fail_after(20):
-            await server.closed.wait()
-        if version == LEGACY:
-            await server.until("notifications/cancelled")
-        assert await upstream.call_tool(call_of()) == RESULT
-
-
-async def test_a_notification_cancels_a_legacy_call() -> None:
-    async with scripted_upstream(LEGACY) as server, running(server.url) as upstream:
-        server.answer("tools/call", hang)
-        call = asyncio.create_task(upstream.call_tool(call_of()))
-        [sent] = await server.until("tools/call")
-        call.cancel()
-        [cancelled] = await server.until("notifications/cancelled")
-        assert cancelled.body["params"] == {"requestId": sent.body["id"]}
-
-
-async def test_a_lost_cancellation_has_no_consequence() -> None:
-    async with scripted_upstream(LEGACY) as server, running(server.url) as upstream:
-        server.answer("tools/call", hang)
-        server.answer("notifications/cancelled", hang_up)
-        call = asyncio.create_task(upstream.call_tool(call_of()))
-        await server.until("tools/call")
-        call.cancel()
-        await server.until("notifications/cancelled")
-        assert await upstream.call_tool(call_of()) == RESULT
-
-
-@pytest.mark.parametrize("version", [MODERN, LEGACY])
-async def test_a_call_without_an_answer_times_out(version: str) -> None:
-    async with scripted_upstream(version) as server, running(server.url, timeout=0.5) as upstream:
-        server.answer("tools/call", hang)
-        failure = await refused(upstream)
-        assert isinstance(failure, OutcomeUnknown)
-        assert str(failure) == "the upstream did not answer within 0.5 s"
-        if version == LEGACY:
-            await server.until("notifications/cancelled")
-
-
-async def test_progress_extends_the_time_of_a_call() -> None:
-    async with scripted_upstream() as server, running(server.url, timeout=1) as upstream:
-        server.answer("tools/call", slow_events(*map(progressed, range(4)), answered(RESULT), pause=0.3))
-        assert await upstream.call_tool(call_of(notify=Progressed())) == RESULT
-
-
-async def test_a_call_ends_whatever_progress_it_makes() -> None:
-    async with scripted_upstream() as server, running(server.url, timeout=0.2) as upstream:
-        await upstream.list_tools()
-        server.answer("tools/call", slow_events(*map(progressed, range(1000)), pause=0.01))
-        assert isinstance(await refused(upstream, notify=Progressed()), OutcomeUnknown)
-
-
-@pytest.mark.divergence("D-90")
-@pytest.mark.parametrize("breaks", [hang_up, events(progressed(1))])
-async def test_a_connection_that_ends_early_leaves_the_outcome_unknown(breaks: Any) -> None:
-    async with scripted_upstream() as server, running(server.url) as upstream:
-        server.answer("tools/call", breaks)
-        assert isinstance(await refused(upstream), OutcomeUnknown)
-        assert len(server.of("tools/call")) == 1
 
 
 # No connection

@@ -193,7 +193,8 @@ class AuthServer:
     def take_database_away(self) -> None:
         """Make the database unreachable for the rest of the test."""
         if self.settings.database.get_backend_name() == "sqlite":
-            # Open connections would go on with the renamed file. PostgreSQL closes its own.
+            # Open connections would go on with the renamed file. On PostgreSQL, this would lose a connection that a
+            # thread has at the moment: the server ends it, and nobody closes it here.
             self.services.database.close()
         take_away(self.settings.database)
 

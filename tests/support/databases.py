@@ -66,6 +66,7 @@ _OTHER_CONNECTIONS = """
 SELECT count(*) FROM pg_stat_activity
 WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'
 """
+"""Counts the connections that a test left open."""
 
 _numbers = itertools.count()
 
