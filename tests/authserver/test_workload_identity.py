@@ -15,6 +15,7 @@ from support.workloads import (
 
 from gatehouse.authserver.clients.registration import delete_client, set_disabled
 from gatehouse.authserver.db.models import ClientRow, TrustRuleRow
+from gatehouse.authserver.tokens.issue import MIN_BLOCK
 from gatehouse.authserver.workloads.registration import remove_issuer, set_issuer_disabled
 from gatehouse.authserver.workloads.rule_registration import remove_rule
 from gatehouse.shared.service.cache import MAX_AGE
@@ -169,6 +170,19 @@ def test_a_change_takes_effect_within_a_second(workload: WorkloadClient, change:
     unknown = f"platform token: no trusted issuer has the iss {issuer.issuer}"
     reasons = {"disabled": "client is disabled", "issuer disabled": unknown, "issuer removed": unknown}
     refused_in_both_forms(workload, workload.platform.token(), reasons.get(change, NO_RULE))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_client_that_is_disabled_meanwhile_is_refused_as_the_form_requires(
+    workload: WorkloadClient, form: str
+) -> None:
+    """A server that still takes the client for enabled learns it when it reserves indices for further tokens."""
+    workload.accepted(form)
+    with workload.server.services.database.write() as session:
+        set_disabled(session, workload.server.admin, workload.client.client_id, disabled=True)
+    responses = (workload.post(form, workload.platform.token()) for _ in range(MIN_BLOCK))
+    refused = next(response for response in responses if response.status_code != 200)
+    workload.check_refusal(form, refused, "client was disabled since it authenticated")
 
 
 def test_an_enabled_issuer_and_client_work_again(workload: WorkloadClient) -> None:

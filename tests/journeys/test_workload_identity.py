@@ -178,7 +178,7 @@ async def test_an_agent_works_while_its_token_and_the_keys_of_its_platform_are_r
     # Only requests after `client disable` were refused: that of the test, and at most one of each session.
     refused = [event["reason"] for event in recorded if event["outcome"] == "refused"]
     assert 1 <= len(refused) <= SESSIONS + 1
-    assert set(refused) == {"client is disabled"}
+    assert set(refused) <= {"client is disabled", "client was disabled since it authenticated"}
 
 
 async def disable_at_work(stack: LocalStack, agent: Agent) -> None:

@@ -13,7 +13,7 @@ from gatehouse.authserver.clients.authentication import (
     read_credentials,
 )
 from gatehouse.authserver.db.database import Database
-from gatehouse.authserver.errors import OAuthError
+from gatehouse.authserver.errors import OAuthError, invalid_grant
 from gatehouse.authserver.grants import jwt_bearer
 from gatehouse.authserver.grants.client_credentials import (
     GrantedRequest,
@@ -74,7 +74,13 @@ class TokenEndpoint:
         return _respond(issued)
 
     async def _issue(self, request: Request, granted: GrantedRequest, key: SigningKey, now: float) -> IssuedToken:
-        index = await self.indices.allocate(granted.client, now)
+        try:
+            index = await self.indices.allocate(granted.client, now)
+        except OAuthError as refusal:
+            # The client was disabled since it authenticated, or since its assertion was accepted.
+            if request.grant_type != jwt_bearer.GRANT_TYPE:
+                raise
+            raise invalid_grant(refusal) from None
         if key.is_slow:
             return await request.in_thread(self.issuer.issue, granted, index, key, now)
         return self.issuer.issue(granted, index, key, now)
